@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from shortlist.data.ragged import Chosen, Ragged
+from shortlist.data.ragged import ChosenLists, Ragged
 from shortlist.sampling import base
 from shortlist.sampling.base import Negatives, accidental_hits, known_items, own_slots
 
@@ -62,7 +62,7 @@ def test_rows_that_share_the_list_of_a_user_are_masked_by_it(items, slots, own, 
     which = torch.randint(0, len(log), (12,), generator=generator)
     positive = torch.randint(1, items + 1, (12,), generator=generator)
     ids = torch.randint(1, items + 1, (12, slots) if own else (slots,), generator=generator)
-    known = Chosen(Ragged(lists.values.int(), lists.offsets), which)
+    known = ChosenLists(Ragged(lists.values.int(), lists.offsets), which)
     pool = Negatives.drawn(ids, torch.zeros(ids.shape))
     if way == "of a device":
         if not slots:

@@ -529,8 +529,7 @@ def evaluate(
     else:
         identity, report = measured(bundle)
         tables = [report.table()]
-        said = {"in_short": list(report.in_short()), "costs": report.costs_dict()}
-        told = {"bundle": identity, **report.to_dict(), **said}
+        told = {"bundle": identity, **report.told()}
     if html is not None:
         _write_html(report.to_html(bundle.resolve().name), html, overwrite=overwrite)
     if json_:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from shortlist.data.event_columns import Columns
 from shortlist.data.interactions import Interactions
-from shortlist.data.ragged import Chosen, Ragged, windows
+from shortlist.data.ragged import ChosenLists, Ragged, windows
 from shortlist.errors import ModelError
 
 Steps = Callable[[int, int], int]
@@ -44,7 +44,7 @@ class Batch:
     positive: Tensor
     weight: Tensor
     history: Ragged
-    known: Ragged | Chosen | None = None
+    known: Ragged | ChosenLists | None = None
     place: Tensor | None = None
     time: Tensor | None = None
     asked: Tensor | None = None
@@ -170,7 +170,7 @@ class PairBatches:
             positive=self._item[events].long(),
             weight=self._weights(events),
             history=_long(history),
-            known=Chosen(self._of_users, users) if self._with_known else None,
+            known=ChosenLists(self._of_users, users) if self._with_known else None,
             time=time,
             asked=asked,
             past=past,

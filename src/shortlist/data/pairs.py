@@ -13,7 +13,7 @@ from torch import Tensor
 
 from shortlist.data.batches import Batch, Steps, as_they_come
 from shortlist.data.interactions import Interactions
-from shortlist.data.ragged import Chosen, Ragged, windows
+from shortlist.data.ragged import ChosenLists, Ragged, windows
 from shortlist.errors import DataError, ModelError, NothingToLearnError
 
 
@@ -152,7 +152,7 @@ class ItemPairs:
             positive=self._item[partner],
             weight=torch.ones(len(events), device=events.device),
             history=query,
-            known=Chosen(sessions, self._session[events]) if self._with_known else query,
+            known=ChosenLists(sessions, self._session[events]) if self._with_known else query,
         )
 
     def expected_counts(self, items: int) -> Tensor:

@@ -35,7 +35,7 @@ class Ragged(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Chosen:
+class ChosenLists:
     """B of the lists of a collection, which are not copied before their values are read.
 
     It is read like the `Ragged` of these lists, `gathered`. Lists that are chosen several times
@@ -73,7 +73,7 @@ class Chosen:
         """Return the number of the chosen list that each value belongs to, [total] int64."""
         return self.gathered.owners()
 
-    def to(self, device: torch.device | str) -> "Ragged | Chosen":
+    def to(self, device: torch.device | str) -> "Ragged | ChosenLists":
         """Return the lists on a device; only the chosen ones are moved to another device."""
         if self.which.device == torch.device(device):
             return self

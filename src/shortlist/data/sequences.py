@@ -9,7 +9,7 @@ from torch import Tensor
 from shortlist.data.batches import Batch, Steps, as_they_come, event_weights, on_device
 from shortlist.data.event_columns import Columns
 from shortlist.data.interactions import Interactions
-from shortlist.data.ragged import Chosen, Ragged, like_lengths, windows
+from shortlist.data.ragged import ChosenLists, Ragged, like_lengths, windows
 from shortlist.errors import ModelError, NothingToLearnError
 
 JITTER = 0.1
@@ -191,7 +191,7 @@ class SequenceBatches:
             asked = self._target[event]
             place, owner, event = place[asked], owner[asked], event[asked]
         rows = users[owner]
-        known = Chosen(self._of_users, rows).to(self._device) if self._with_known else None
+        known = ChosenLists(self._of_users, rows).to(self._device) if self._with_known else None
         time = moment = None
         if self._time is not None:
             time = windows(self._time, cut.begin, cut.length).values.to(self._device)

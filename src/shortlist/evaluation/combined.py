@@ -8,7 +8,7 @@ from shortlist.evaluation.ladder import Rung
 from shortlist.evaluation.report import Cost, Figures, Report
 from shortlist.evaluation.significance import Interval
 from shortlist.evaluation.slices import ORDER, Slice
-from shortlist.linear.from_scipy import stdtr
+from shortlist.linear.from_scipy import stdtrit
 
 Key = TypeVar("Key")
 Part = TypeVar("Part")
@@ -83,13 +83,7 @@ def width_of(freedom: float) -> float:
     >>> round(width_of(2), 3), round(width_of(30), 3), width_of(1e9)
     (4.303, 2.042, 1.96)
     """
-    if freedom > 10_000:
-        return WIDTH
-    low, high = 1.9, 13.0
-    while high - low > 1e-9:
-        middle = (low + high) / 2
-        low, high = (middle, high) if stdtr(freedom, middle) < 0.975 else (low, middle)
-    return high
+    return WIDTH if freedom > 10_000 else stdtrit(freedom, 0.975)
 
 
 def combined(of: Of, reports: Mapping[int, Report]) -> Report:

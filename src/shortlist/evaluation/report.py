@@ -264,6 +264,13 @@ class Report(Showing):
             for name, cost in self.costs.items()
         }
 
+    def told(self) -> dict[str, Any]:
+        """Return `to_dict` with the summary `in_short` and the `costs`, as `--json` prints it.
+
+        A bundle keeps `to_dict` alone: a summary follows from it, and costs are those of a machine.
+        """
+        return self.to_dict() | {"in_short": list(self.in_short()), "costs": self.costs_dict()}
+
     def to_html(self, title: str = "this model") -> str:
         """Return the report as one HTML page that explains its figures.
 

@@ -39,3 +39,10 @@ def stdtr(freedom: float, value: float) -> float:
     from scipy.special import stdtr as found
 
     return float(found(freedom, value))
+
+
+def stdtrit(freedom: float, share: float) -> float:
+    """Return the quantile of Student's t, the inverse of `stdtr`, see `scipy.special.stdtrit`."""
+    from scipy.special import stdtrit as found
+
+    return float(found(freedom, share))

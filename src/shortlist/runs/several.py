@@ -69,7 +69,7 @@ class Several:
         an end of an interval over seeds (or folds) and users.
         """
         users = [report.users for report in self.reports.values()]
-        whole = self.whole.to_dict()
+        whole = self.whole.told()
         return {
             f"{self.of}s": {str(number): str(path) for number, path in self.bundles.items()},
             "users": users[0] if self.of == "seed" else users,
@@ -78,8 +78,8 @@ class Several:
             "difference": {"popularity": _plain(self.differences)},
             "ladder": whole["ladder"],
             "slices": whole["slices"],
-            "in_short": list(self.whole.in_short()),
-            "costs": self.whole.costs_dict(),
+            "in_short": whole["in_short"],
+            "costs": whole["costs"],
             "reports": {str(number): each.to_dict() for number, each in self.reports.items()},
         }
 

@@ -53,8 +53,7 @@ class Run:
     def to_dict(self) -> dict[str, object]:
         """Return the id, the report, its summary and the findings as one JSON-safe object."""
         findings = [finding.to_dict() for finding in self.findings]
-        said = {"in_short": list(self.report.in_short()), "costs": self.report.costs_dict()}
-        return {"bundle": self.bundle, **self.report.to_dict(), **said, "findings": findings}
+        return {"bundle": self.bundle, **self.report.told(), "findings": findings}
 
 
 def train(

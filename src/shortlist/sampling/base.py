@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from shortlist.data.batches import Batch
-from shortlist.data.ragged import Chosen, Ragged, windows
+from shortlist.data.ragged import ChosenLists, Ragged, windows
 from shortlist.devices import free_to_read
 from shortlist.errors import ModelError
 from shortlist.sampling.known import KnownSlots, known_in_own_pools
@@ -101,7 +101,7 @@ class Dropped(NamedTuple):
     columns: Tensor
 
 
-def matches(columns: Tensor, wanted: Ragged | Chosen) -> Dropped:
+def matches(columns: Tensor, wanted: Ragged | ChosenLists) -> Dropped:
     """Return every pair (i, j) for which columns[j] is in list i of `wanted`.
 
     It sorts the columns [M] once and searches each wanted value twice: no B x M table is made.
@@ -132,7 +132,7 @@ def accidental_hits(negatives: Negatives, positive_ids: Tensor) -> Tensor:
     return negatives.ids == positive_ids.unsqueeze(1)
 
 
-def known_items(negatives: Negatives, known: Ragged | Chosen, positive_ids: Tensor) -> Tensor:
+def known_items(negatives: Negatives, known: Ragged | ChosenLists, positive_ids: Tensor) -> Tensor:
     """Return True where a slot holds another known positive of the row's user, [B, M].
 
     The row's own positive is not included: `accidental_hits` finds it. On a CPU the cost is one
@@ -151,7 +151,7 @@ def known_items(negatives: Negatives, known: Ragged | Chosen, positive_ids: Tens
     return listed(negatives.ids, known) & ~accidental_hits(negatives, positive_ids)
 
 
-def _known_shared(ids: Tensor, known: Ragged | Chosen) -> Tensor:
+def _known_shared(ids: Tensor, known: Ragged | ChosenLists) -> Tensor:
     """Return which ids of a shared pool [M] are in each row's list, [B, M]."""
     distinct, column = torch.unique(ids, return_inverse=True)
     place = torch.searchsorted(distinct, known.values).clamp(max=len(distinct) - 1)
@@ -162,7 +162,7 @@ def _known_shared(ids: Tensor, known: Ragged | Chosen) -> Tensor:
     return table[:, column]
 
 
-def _known_own(ids: Tensor, known: Ragged | Chosen) -> Tensor:
+def _known_own(ids: Tensor, known: Ragged | ChosenLists) -> Tensor:
     """Return which ids of each row's own pool [B, M] are in that row's list, [B, M]."""
     if known.values.numel() == 0:
         return torch.zeros_like(ids, dtype=torch.bool)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shortlist.compiled import compiled
-from shortlist.data.ragged import Chosen, Ragged
+from shortlist.data.ragged import ChosenLists, Ragged
 
 SCANNED = 4
 """A pool is scanned for each user with more events than its number of slots divided by this."""
@@ -39,7 +39,7 @@ class KnownSlots:
     positive: Int64s
 
     @classmethod
-    def of(cls, ids: Tensor, known: Ragged | Chosen, positive: Tensor) -> Self:
+    def of(cls, ids: Tensor, known: Ragged | ChosenLists, positive: Tensor) -> Self:
         """List the slots; the cost is one look-up for each known item of each different user.
 
         ids: [M] int64.
@@ -61,7 +61,7 @@ class KnownSlots:
         _fill(block.numpy(), self.columns, self.bounds, self.user[rows], self.ids, own, value)
 
 
-def known_in_own_pools(ids: Tensor, known: Ragged | Chosen, positive: Tensor) -> Tensor:
+def known_in_own_pools(ids: Tensor, known: Ragged | ChosenLists, positive: Tensor) -> Tensor:
     """Return True where a slot of a row's own pool holds another known item of its user, [B, M].
 
     ids: [B, M] int64 on the CPU. known and positive are as in `KnownSlots.of`.
@@ -78,9 +78,9 @@ def _table(ids: Tensor) -> Int32s:
     return np.zeros(int(ids.max()) + 2 if ids.numel() else 1, np.int32)
 
 
-def _read(known: Ragged | Chosen) -> tuple[NDArray[Any], Int64s, Int64s]:
+def _read(known: Ragged | ChosenLists) -> tuple[NDArray[Any], Int64s, Int64s]:
     """Return the values and offsets of the lists that are known, and the number of each row's."""
-    if isinstance(known, Chosen):
+    if isinstance(known, ChosenLists):
         return known.lists.values.numpy(), known.lists.offsets.numpy(), known.which.numpy()
     offsets = known.offsets.numpy()
     return known.values.numpy(), offsets, np.arange(len(offsets) - 1)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from shortlist.data.ragged import Chosen, Ragged
+from shortlist.data.ragged import ChosenLists, Ragged
 from shortlist.devices import free_to_read
 from shortlist.errors import ModelError
 from shortlist.losses import Loss, Scores, SoftmaxLoss, build_loss
@@ -37,7 +37,7 @@ class Rows(NamedTuple):
     positive_ids: Tensor
     negatives: Negatives
     positive_log_q: Tensor | None = None
-    known: Ragged | Chosen | None = None
+    known: Ragged | ChosenLists | None = None
     groups: Tensor | None = None
     value: Tensor | None = None
 
@@ -153,7 +153,7 @@ class Objective(nn.Module):
         positive_ids: Tensor,
         negatives: Negatives,
         positive_log_q: Tensor | None = None,
-        known: Ragged | Chosen | None = None,
+        known: Ragged | ChosenLists | None = None,
         groups: Tensor | None = None,
         total: Tensor | None = None,
         bfloat16: bool = False,
@@ -191,7 +191,7 @@ class Objective(nn.Module):
         positive_ids: Tensor,
         negatives: Negatives,
         positive_log_q: Tensor | None = None,
-        known: Ragged | Chosen | None = None,
+        known: Ragged | ChosenLists | None = None,
         groups: Tensor | None = None,
         value: Tensor | None = None,
     ) -> Tensor:
@@ -456,7 +456,7 @@ def _owners(rows: Rows) -> tuple[Tensor, Tensor]:
     return groups[source.clamp(min=0)].masked_fill(source < 0, -1), groups
 
 
-def _required(known: Ragged | Chosen | None) -> Ragged | Chosen:
+def _required(known: Ragged | ChosenLists | None) -> Ragged | ChosenLists:
     if known is None:
         raise ModelError("mask_known needs the known positives of the batch")
     return known
